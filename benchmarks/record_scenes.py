@@ -1,8 +1,8 @@
-"""Record the scenes that are measured: an archive of the test scenes, and hashes of all others.
+"""Record the scenes that are measured: archives of version 1, and hashes of version 2.
 
     python benchmarks/record_scenes.py
 
-writes `cosmos_eval/protocols/recorded_scenes` again, and prints the hash of the archive, which
+writes `cosmos_eval/protocols/recorded_scenes` again, and prints the hashes of the archives, which
 `cosmos_eval/protocols/scene_files.py` states. With OpenCV 5.0, both are those of the repository.
 Other scenes get other numbers: record them only under another name of the data set.
 """
@@ -16,6 +16,7 @@ import json
 import tarfile
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +26,22 @@ from cosmos_core.data.scenes.captions import PLACE_PHRASES
 from cosmos_core.data.scenes.layouts import write_layouts
 from cosmos_core.recipes.scenes import TRAIN_SCENES
 from cosmos_eval.protocols import scenes, scenes2
-from cosmos_eval.protocols.scene_files import ARCHIVE, FOLDER, hash_files, list_path
+from cosmos_eval.protocols.scene_files import FOLDER, archive_path, hash_files, list_path
 
 # The layouts that protocols of the test scenes read.
 TEST_LAYOUTS = ("coco", "folder", "voc", "records", "choices")
 
 
 def main() -> None:
-    """Write the archive and the lists of hashes."""
+    """Write the archives and the lists of hashes."""
     FOLDER.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        write_test_scenes(folder / "scenes", scenes.TEST_IMAGES)
-        ARCHIVE.write_bytes(pack(folder / "scenes"))
-        print(ARCHIVE.name, hashlib.sha256(ARCHIVE.read_bytes()).hexdigest())
-    for name, write in rendered_parts().items():
+    for name, write in version_1_parts().items():
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary, name)
+            write(folder)
+            archive_path(name).write_bytes(pack(folder))
+        print(name, hashlib.sha256(archive_path(name).read_bytes()).hexdigest())
+    for name, write in version_2_parts().items():
         print(name, record(name, write), "files")
 
 
@@ -58,25 +60,36 @@ def record(name: str, write: Callable[[Path], object]) -> int:
     return len(lines)
 
 
-def rendered_parts() -> dict[str, Callable[[Path], object]]:
-    """Return, by its name, the function that writes each part that is not in the archive."""
+def version_1_parts() -> dict[str, Callable[[Path], object]]:
+    """Return the function that writes each part of version 1, by the name of its archive.
 
-    def write_training(count: int, start: int, layout: str) -> Callable[[Path], object]:
-        return lambda folder: write_layouts(
-            folder, split=TRAIN, count=count, start=start, layouts=[layout]
-        )
+    The bundled models were trained on the first TRAIN_SCENES scenes of the training split.
+    """
+    n_probe = scenes.PROBE_IMAGES
 
-    def write_part(name: str) -> Callable[[Path], object]:
-        return lambda folder: scenes2.write_scenes2(folder, name)
+    def write_test(folder: Path) -> None:
+        write_test_scenes(folder, scenes.TEST_IMAGES)
 
-    probe_images = scenes.PROBE_IMAGES
-    parts = {
-        "scenes-probe": write_training(probe_images, TRAIN_SCENES, "folder"),
-        "scenes-training": write_training(
-            scenes.TRAINING_IMAGES, TRAIN_SCENES + probe_images, "voc"
-        ),
+    def write_probe(folder: Path) -> None:
+        write_layouts(folder, split=TRAIN, count=n_probe, start=TRAIN_SCENES, layouts=["folder"])
+
+    def write_training(folder: Path) -> None:
+        start = TRAIN_SCENES + n_probe
+        count = scenes.TRAINING_IMAGES
+        write_layouts(folder, split=TRAIN, count=count, start=start, layouts=["voc"])
+
+    return {
+        "scenes-test": write_test,
+        "scenes-training": write_training,
+        "scenes-probe": write_probe,
     }
-    return parts | {f"scenes2-{name}": write_part(name) for name in scenes2.LAYOUTS}
+
+
+def version_2_parts() -> dict[str, Callable[[Path], object]]:
+    """Return the function that writes each part of version 2, by the name of its list."""
+    return {
+        f"scenes2-{name}": partial(scenes2.write_scenes2, name=name) for name in scenes2.LAYOUTS
+    }
 
 
 def write_test_scenes(folder: Path, count: int) -> None:

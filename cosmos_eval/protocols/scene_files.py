@@ -1,8 +1,8 @@
 """The recorded files of the embedded data sets: their numbers must not depend on a drawing library.
 
-The test scenes of version 1 are an archive in this package. All other scenes that are measured are
-too large for it: they are rendered, and every file is compared with a recorded hash. Both are made
-by `benchmarks/record_scenes.py`.
+The scenes of version 1 are archives in this package. Those of version 2 are too large for it: they
+are rendered, and every file is compared with a recorded hash. Both are made by
+`benchmarks/record_scenes.py`.
 """
 
 import hashlib
@@ -17,22 +17,30 @@ from cosmos_eval.types import UsageError
 
 FOLDER = Path(__file__).with_name("recorded_scenes")
 """The folder of the archive and of the lists of hashes."""
-ARCHIVE = FOLDER / "scenes.tar.gz"
-"""The test scenes of version 1, in the layouts that their protocols read."""
-ARCHIVE_SHA256 = "39b1cb708aafff393bdf1620ae0270285c47f6b7e284a3de3f6d09b26d40808e"
+ARCHIVES = {
+    "scenes-test": "39b1cb708aafff393bdf1620ae0270285c47f6b7e284a3de3f6d09b26d40808e",
+    "scenes-training": "0cf963d991b9474a9edb6d458eb43f3ad8b675cd24d01278e309ce120612b22f",
+    "scenes-probe": "48237e6fbf8f07930aea93f343672ef439378853b188493c452761fd240b283a",
+}
+"""The SHA-256 of each archive, which is called `scenes-test.tar.gz`, for example."""
 RECORDED_WITH = "'opencv-python==5.0.*' 'pillow==13.*'"
 """What rendered the recorded files. Pillow 10.1 to 12 write the same bytes."""
 
 
-def unpack_scenes(root: Path) -> None:
-    """Unpack the test scenes into the new folder `root`, which appears when it is complete.
+def unpack_scenes(root: Path, name: str) -> None:
+    """Unpack an archive into the new folder `root`, which appears when it is complete.
+
+    Args:
+        root: The folder to create.
+        name: The name of the archive, such as `scenes-test`.
 
     Raises:
         UsageError: If the archive is damaged, or the folder cannot be written.
     """
-    content = ARCHIVE.read_bytes()
-    if hashlib.sha256(content).hexdigest() != ARCHIVE_SHA256:
-        raise UsageError(f"{ARCHIVE} is damaged: install cosmos-eval again")
+    path = archive_path(name)
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != ARCHIVES[name]:
+        raise UsageError(f"{path} is damaged: install cosmos-eval again")
     with (
         report_write_errors(root),
         appearing(root) as folder,
@@ -82,6 +90,11 @@ def require_recorded(folder: Path, name: str) -> None:
             f"{len(differing)} of {len(recorded)} files differ from the recorded ones, such as "
             f"{differing[0]}; install the versions that they were recorded with: {RECORDED_WITH}"
         )
+
+
+def archive_path(name: str) -> Path:
+    """Return the path of an archive."""
+    return FOLDER / f"{name}.tar.gz"
 
 
 def list_path(name: str) -> Path:

@@ -5,6 +5,7 @@ them: captions that name nothing else, crops around one small thing of each scen
 that ignore the dominant thing.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from cosmos_core.utils.files import cache_folder
 from cosmos_eval import types
-from cosmos_eval.protocols.scene_files import ARCHIVE_SHA256, render_recorded, unpack_scenes
+from cosmos_eval.protocols.scene_files import ARCHIVES, unpack_scenes
 from cosmos_eval.protocols.segmentation import LOCALISATION, MEAN, STD, localisation_of
 
 DEFAULT = ("scenes-retrieval", "scenes-cls", "scenes-seg", "scenes-select")
@@ -26,7 +27,7 @@ ON_REQUEST = ("scenes-loc", PROBE, "scenes-boxes")
 """Data sets that are only measured if their task is named."""
 
 PROTOCOL_NAME = "scenes"
-TEST_IMAGES = 500  # how many scenes are measured: the archive has so many
+TEST_IMAGES = 500  # how many scenes are measured: the archives have so many
 PROBE_IMAGES = 1000  # how many scenes probes are trained on
 TRAINING_IMAGES = 100  # how many scenes settings are chosen on
 
@@ -201,36 +202,23 @@ def prepare_scenes() -> None:
     """
     root = _scenes_folder()
     if not root.is_dir():
-        unpack_scenes(root)
+        unpack_scenes(root, "scenes-test")
 
 
 def prepare_training(dataset: str) -> None:
-    """Render the training scenes of a data set, unless they are there.
+    """Unpack the training scenes of a data set, after `prepare_scenes`, unless they are there.
 
     `dataset` is PROBE, for images on which probes are trained, or TRAINING, for images on which
     settings are chosen. Both are scenes of the training split that the bundled models were not
-    trained on. Raise UsageError if they cannot be written, or differ from the recorded ones.
+    trained on. Raise UsageError if the folder cannot be written.
     """
-    from cosmos_core.data.scenes import TRAIN
-    from cosmos_core.data.scenes.layouts import write_layouts
-    from cosmos_core.recipes.scenes import TRAIN_SCENES
-
-    # The bundled models were trained on the first TRAIN_SCENES scenes of the split.
-    if dataset == PROBE:
-        root, layouts = _scenes_folder() / _PROBE, ["folder"]
-        start, count = TRAIN_SCENES, PROBE_IMAGES
-    else:
-        root, layouts = _scenes_folder() / _TRAINING, ["voc"]
-        start, count = TRAIN_SCENES + PROBE_IMAGES, TRAINING_IMAGES
-    if root.is_dir():
-        return
-
-    def write(folder: Path) -> None:
-        write_layouts(folder, split=TRAIN, count=count, start=start, layouts=layouts)
-
-    render_recorded(root, f"scenes-{root.name}", write)
+    name = _PROBE if dataset == PROBE else _TRAINING
+    root = _scenes_folder() / name
+    if not root.is_dir():
+        unpack_scenes(root, f"scenes-{name}")
 
 
 def _scenes_folder() -> Path:
-    """Return the folder of the scenes in the cache, which is named by the hash of their archive."""
-    return cache_folder() / f"scenes-{ARCHIVE_SHA256[:12]}"
+    """Return the folder of the scenes in the cache, which is named by a hash of the archives."""
+    digest = hashlib.sha256("".join(ARCHIVES.values()).encode())
+    return cache_folder() / f"scenes-{digest.hexdigest()[:12]}"

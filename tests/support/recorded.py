@@ -11,7 +11,7 @@ from cosmos_eval.protocols import scene_files, scenes2
 
 
 def record_scenes(folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    """Record parts of the rendered scenes, such as `scenes-probe`, as they are rendered now.
+    """Record parts of the rendered scenes, such as `scenes2-test`, as they are rendered now.
 
     `folder` gets the lists of hashes. Set the numbers of scenes before.
     """
@@ -19,6 +19,6 @@ def record_scenes(folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str) ->
     folder.mkdir()
     monkeypatch.setattr(scenes2, "_hash_lists", lambda: "recorded by a test")
     with import_benchmarks("record_scenes") as (module,):
-        parts = module.rendered_parts()
+        parts = module.version_2_parts()
         for name in names:
             module.record(name, parts[name])

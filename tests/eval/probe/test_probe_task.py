@@ -11,12 +11,11 @@ import pytest
 from support.class_sets import write_class_set
 from support.models import make_result
 from support.probes import fit_sklearn, make_features
-from support.recorded import record_scenes
 
 from cosmos_core.data.scenes import SPLIT_SEEDS, TRAIN
 from cosmos_core.data.scenes.scene import render_scene
 from cosmos_core.recipes.scenes import TRAIN_SCENES
-from cosmos_eval.protocols import find_known, prepare, scenes
+from cosmos_eval.protocols import find_known, prepare
 from cosmos_eval.results.leaderboard.board import make_boards
 from cosmos_eval.results.leaderboard.entries import entries_of_rows
 from cosmos_eval.stats import suites
@@ -249,15 +248,14 @@ def test_bad_input_is_status_2(photos, command):
 
 
 def test_no_model_was_trained_on_the_training_scenes_of_probes(tmp_path, monkeypatch):
-    monkeypatch.setenv("COSMOS_EVAL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(scenes, "PROBE_IMAGES", 20)
-    record_scenes(tmp_path / "lists", monkeypatch, "scenes-probe")
+    monkeypatch.setenv("COSMOS_EVAL_CACHE", str(tmp_path))
     protocol = find_known("scenes-probe")
     prepare(protocol)
     data = probe.TASK.open_data(replace(protocol, shots=(1,)), RunOptions())
-    assert np.bincount(data.train.labels).tolist() == [2] * 10
-    for name, image in zip(data.train.names, data.train.images, strict=True):
-        number = int(Path(name).stem)
+    assert np.bincount(data.train.labels).tolist() == [100] * 10
+    numbers = [int(Path(name).stem) for name in data.train.names]
+    assert sorted(numbers) == list(range(1, 1001))
+    for number, image in [*zip(numbers, data.train.images, strict=True)][::50]:
         scene = render_scene(SPLIT_SEEDS[TRAIN], TRAIN_SCENES + number - 1)
         pixels = np.asarray(image.decode(image.read()), float)
         assert np.abs(pixels - scene.image).mean() < 6

@@ -1,8 +1,11 @@
 """The embedded data sets of scenes of version 2: rendered once, and as the protocols say."""
 
+import re
 from pathlib import Path
 
+import cv2
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 from support.recorded import record_scenes
@@ -13,8 +16,8 @@ from cosmos_eval import protocols
 from cosmos_eval.data.asked_objects import CONTROL, SMALL
 from cosmos_eval.data.selection import open_data
 from cosmos_eval.data.selection_layouts import read_items
-from cosmos_eval.protocols import find_known, scenes, scenes2
-from cosmos_eval.types import RunOptions
+from cosmos_eval.protocols import find_known, scene_files, scenes, scenes2
+from cosmos_eval.types import RunOptions, UsageError
 
 SCENES = 6
 
@@ -107,3 +110,23 @@ def test_label_maps_have_the_classes_of_version_2():
                 assert np.array_equal(np.asarray(image), scene.label_map)
         listed = Path(protocol.root, protocol.split).read_text().split()
         assert len(listed) == count
+
+
+@pytest.mark.usefixtures("few_scenes")
+def test_scenes_that_differ_from_the_recorded_ones_are_refused(tmp_path):
+    path = scene_files.list_path("scenes2-validation")
+    lines = path.read_text().splitlines()
+    # An image and a label map of the two scenes are recorded with other pixels.
+    for folder in ("JPEGImages/", "SegmentationClass/"):
+        number = next(n for n, line in enumerate(lines) if folder in line)
+        lines[number] = f"{0:064x}{lines[number][64:]}"
+    path.write_text("\n".join(lines))
+    versions = f"OpenCV {cv2.__version__} and Pillow {PIL.__version__}"
+    message = (
+        rf"scenes2-validation: rendered with {re.escape(versions)}, 2 of 8 files differ from the "
+        r"recorded ones, such as voc/.*; install .* 'opencv-python==5\.0\.\*'"
+    )
+    protocol = find_known(scenes2.TRAINING)
+    with pytest.raises(UsageError, match=message):
+        protocols.prepare(protocol)
+    assert not Path(protocol.root).exists()
