@@ -164,6 +164,22 @@ def test_a_corruption_names_its_extra(run_without, tmp_path):
     assert message in " ".join(done.stderr.split())
 
 
+def test_only_label_maps_need_mmsegmentation(run_without):
+    hidden = ("mmseg", "mmcv", "mmengine")
+    names = ("scenes-retrieval", "scenes-cls", "scenes-select", "scenes-boxes", "scenes-probe")
+    datasets = [word for name in names for word in ("--dataset", name)]
+    done = run_without(hidden, EVAL, "run", *datasets, "--model", "scenes-cosmos", "--limit", "20")
+    assert done.returncode == 0, done.stderr
+    for module in hidden:
+        done = run_without((module,), EVAL, "run", "--task", "seg", "--model", "scenes-cosmos")
+        assert done.returncode == 2
+        (error,) = [line for line in done.stderr.splitlines() if line.startswith("cosmos-eval: ")]
+        assert "label maps need MMSegmentation, which lacks a package (No module named" in error
+        assert error.endswith(
+            "pip install 'mmsegmentation==1.2.2' 'mmcv-lite<2.2' 'mmengine<0.11' ftfy regex"
+        )
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_command_names_the_extra_that_it_lacks(case, run_without, tmp_path):
     (tmp_path / "folder").mkdir()

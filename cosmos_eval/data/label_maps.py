@@ -375,6 +375,9 @@ def mmseg_module(name: str) -> ModuleType:
 
     Args:
         name: The name of the module, such as `datasets`.
+
+    Raises:
+        UsageError: If MMSegmentation or a package that it needs is missing.
     """
     with warnings.catch_warnings(), contextlib.ExitStack() as cleanup:
         # The fork onedl-mmsegmentation prints that it cannot import a package of its own.
@@ -383,12 +386,18 @@ def mmseg_module(name: str) -> ModuleType:
         warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
         # MMCV warns of a name that has moved, even if the name is still there.
         warnings.filterwarnings("ignore", message="``MultiScale", category=ImportWarning)
-        if importlib.util.find_spec("mmcv._ext") is None:
-            sys.modules["mmcv._ext"] = _Placeholder("mmcv._ext")
-            # Remove it after the import: MMEngine later asks for the specification of the module,
-            # which the placeholder lacks.
-            cleanup.callback(sys.modules.pop, "mmcv._ext")
-        return importlib.import_module(f"mmseg.{name}")
+        try:
+            if importlib.util.find_spec("mmcv._ext") is None:
+                sys.modules["mmcv._ext"] = _Placeholder("mmcv._ext")
+                # Remove it after the import: MMEngine later asks for the specification of the
+                # module, which the placeholder lacks.
+                cleanup.callback(sys.modules.pop, "mmcv._ext")
+            return importlib.import_module(f"mmseg.{name}")
+        except ModuleNotFoundError as error:
+            raise UsageError(
+                f"label maps need MMSegmentation, which lacks a package ({error}): pip install "
+                "'mmsegmentation==1.2.2' 'mmcv-lite<2.2' 'mmengine<0.11' ftfy regex"
+            ) from error
 
 
 class _Placeholder(ModuleType):
